@@ -6,6 +6,7 @@ Published sizes are constants that cite their table and are never edited; make a
 
 import dataclasses
 import json
+import math
 from typing import Any, TypeVar, get_type_hints
 
 Config = TypeVar("Config")
@@ -42,15 +43,16 @@ def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     _require(not unknown, f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(hints))}")
-    given = {name: _from_json(hints[name], value) for name, value in values.items()}
+    given = {name: _from_json(name, hints[name], value) for name, value in values.items()}
     try:
         return cls(**given)
     except TypeError as error:
         raise ValueError(f"{cls.__name__}: {error}") from None
 
 
-def _from_json(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+def _from_json(name: str, hint: Any, value: Any) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        _require(isinstance(value, dict), f"{name} is {value!r}; it must be the fields of a {hint.__name__}")
         return from_dict(hint, value)
     return tuple(value) if isinstance(value, list) else value
 
@@ -170,25 +172,6 @@ class EncoderDecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PartiConfig:
-    """A whole text-to-image system: what `config.json` of a preset holds (Parti Fig. 3)."""
-
-    text_tokenizer: TextTokenizerConfig
-    image_tokenizer: VitVqganConfig
-    transformer: EncoderDecoderConfig
-
-    def __post_init__(self) -> None:
-        text, image, transformer = self.text_tokenizer, self.image_tokenizer, self.transformer
-        for name, ours, theirs in (
-            ("text_vocab_size", transformer.text_vocab_size, text.vocab_size),
-            ("text_length", transformer.text_length, text.max_length),
-            ("codebook_size", transformer.codebook_size, image.codebook_size),
-            ("grid_size", transformer.grid_size, image.grid_size),
-        ):
-            _require(ours == theirs, f"PartiConfig.transformer.{name} is {ours}, but its tokenizer gives {theirs}")
-
-
-@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are drawn (Parti 2.4).
 
@@ -205,10 +188,59 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be at least 0")
-        _require(self.temperature > 0, f"temperature is {self.temperature}; it must be above 0")
+        guidance_scale, temperature = self.guidance_scale, self.temperature
+        _require(
+            0 <= guidance_scale < math.inf, f"guidance_scale is {guidance_scale}; it must be at least 0 and finite"
+        )
+        _require(0 < temperature < math.inf, f"temperature is {temperature}; it must be above 0 and finite")
         _require(self.top_k >= 0, f"top_k is {self.top_k}; it must be at least 0 (0 keeps every code)")
         _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be in (0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOverrides:
+    """What a user asks of the sampling; None leaves it to the preset. Fields as in `SamplingConfig`."""
+
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def over(self, sampling: SamplingConfig) -> SamplingConfig:
+        """Gives `sampling` with what is asked for in its place.
+
+        Raises:
+          ValueError: a value is outside its range.
+        """
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(sampling, **asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartiConfig:
+    """A whole text-to-image system: what `config.json` of a preset holds (Parti Fig. 3).
+
+    `sampling` is how this system draws where its user asks for nothing else.
+    """
+
+    text_tokenizer: TextTokenizerConfig
+    image_tokenizer: VitVqganConfig
+    transformer: EncoderDecoderConfig
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        text, image, transformer = self.text_tokenizer, self.image_tokenizer, self.transformer
+        for name, ours, theirs in (
+            ("text_vocab_size", transformer.text_vocab_size, text.vocab_size),
+            ("text_length", transformer.text_length, text.max_length),
+            ("codebook_size", transformer.codebook_size, image.codebook_size),
+            ("grid_size", transformer.grid_size, image.grid_size),
+        ):
+            _require(ours == theirs, f"PartiConfig.transformer.{name} is {ours}, but its tokenizer gives {theirs}")
+        _require(
+            self.sampling.top_k <= image.codebook_size,
+            f"PartiConfig.sampling.top_k is {self.sampling.top_k}; the codebook has {image.codebook_size} codes",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
