@@ -291,7 +291,7 @@ class TrainingConfig:
     """What every training run shares: how long, how large, how often it is looked at and saved.
 
     Attributes:
-      total_steps: optimizer steps of the whole run, resumed parts included.
+      total_steps: optimizer steps of the whole run, resumed parts included; a multiple of steps_per_epoch.
       steps_per_epoch: steps between two validations, pictures and checkpoints.
       caption_dropout: share of captions replaced by the empty one, for guidance (Parti 2.4). The paper
         prints no rate; 0.1 is what Muse and LlamaGen print. The image tokenizer has no captions.
@@ -310,6 +310,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "total_steps", "steps_per_epoch", "batch_size")
+        _require(
+            self.total_steps % self.steps_per_epoch == 0,
+            f"TrainingConfig.total_steps {self.total_steps} does not divide by steps_per_epoch {self.steps_per_epoch}",
+        )
         _require_rate(self, "caption_dropout")
         allowed = ("float32", "mixed_bfloat16")
         _require(

@@ -25,7 +25,7 @@ class ConfiguredModel(keras.Model):
         self.config = config
 
     def get_config(self) -> dict[str, Any]:
-        return {"config": dataclasses.asdict(self.config), "name": self.name}
+        return {"config": dataclasses.asdict(self.config), "name": self.name, "dtype": self.dtype_policy.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects=None):

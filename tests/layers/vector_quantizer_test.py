@@ -14,6 +14,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def quantizer(codebook_size: int = 8, codebook_dim: int = 3, **options) -> VectorQuantizer:
     layer = VectorQuantizer(codebook_size, codebook_dim, **options)
     layer.build(None)
+    layer.codebook.assign(random_vectors(codebook_size, codebook_dim, seed=2))
     return layer
 
 
@@ -108,10 +109,13 @@ def test_a_dead_code_is_restarted_at_a_badly_served_vector_and_the_others_stay(d
     # Every vector is served exactly but one, which lies between the axes.
     vectors = AXES[np.arange(40) % 6]
     vectors[17] = unit(np.array([1.0, 1.0, -1.0]))
-    layer(vectors[None], training=True)
+    tokens = np.asarray(layer(vectors[None], training=True).tokens)
     changed = np.abs(np.asarray(layer.codebook) - AXES).max(-1) > 0
     assert np.flatnonzero(changed).tolist() == [dead]
     np.testing.assert_allclose(np.asarray(layer.codebook)[dead], vectors[17], atol=1e-6)
+    # It starts again from an even share of 40 / 6, so the next steps leave it where it is.
+    expected = 0.97 * 40 / 6 + 0.03 * (tokens == dead).sum()
+    np.testing.assert_allclose(np.asarray(layer.usage)[dead], expected, rtol=1e-5)
 
 
 def test_several_dead_codes_get_different_vectors():

@@ -166,7 +166,7 @@ def test_order_of_the_caption_counts(model):
 
 def test_the_encoder_reads_in_both_directions(model):
     changed = TEXT_IDS.copy()
-    changed[1, -2] = 7
+    changed[1, -2] = 8
     difference = np.abs(np.asarray(model.encode(changed) - model.encode(TEXT_IDS)))[1].max(-1)
     assert (difference > 1e-5).all()
 
@@ -181,6 +181,16 @@ def test_dropout_is_for_training():
     assert np.abs(np.asarray(model(INPUTS, training=True)) - logits_of(model)).max() > 1e-2
     still = tiny_transformer(dropout_rate=0.0)
     np.testing.assert_array_equal(still(INPUTS, training=True), logits_of(still))
+
+
+def test_dropout_acts_on_both_embeddings():
+    # With every block silenced, a stream is its embedding.
+    model = tiny_transformer(dropout_rate=0.5)
+    for block in model.encoder_blocks + model.decoder_blocks:
+        for weight in block.weights:
+            weight.assign(np.zeros(weight.shape))
+    assert np.abs(np.asarray(model.encode(TEXT_IDS, training=True) - model.encode(TEXT_IDS))).max() > 1e-2
+    assert np.abs(np.asarray(model(INPUTS, training=True)) - logits_of(model)).max() > 1e-2
 
 
 def test_every_weight_has_a_gradient(model):

@@ -78,6 +78,14 @@ def test_outputs(model, images):
     np.testing.assert_allclose(model.detokenize(quantized.tokens), np.clip(images_out, 0, 1), atol=1e-5)
 
 
+def test_the_sides_read_and_write_pixels_between_minus_1_and_1(model, images):
+    vectors = model.code_projection(model.encoder(images_to_patches(2 * images - 1, 4)))
+    np.testing.assert_allclose(model.encode(images), vectors, atol=1e-5)
+    codes = model.quantizer.lookup(model.tokenize(images))
+    pixels = np.asarray(patches_to_images(model.decoder(codes), 4, 4))
+    np.testing.assert_allclose(model.decode(codes), (pixels + 1) / 2, atol=1e-5)
+
+
 def test_pixels_may_leave_the_range_until_detokenize_clips_them(model, images):
     unclipped = np.asarray(model(images).images)
     assert unclipped.min() < 0
