@@ -23,7 +23,7 @@ def image_tokenizer_step() -> list[Figure]:
     operations = BATCH_SIZE * flop_per_image(config) / 1e9
     figures = []
     for jit_compile in (False, True):
-        model.compile(optimizer=make_optimizer(TrainingConfig()), jit_compile=jit_compile)
+        model.compile(optimizer=make_optimizer(TrainingConfig(), model.trainable_variables), jit_compile=jit_compile)
         batch = tf.constant(images)
         product = matmul_rate()
         rate, ratio = rates_against(product, operations, functools.partial(model.train_on_batch, batch))

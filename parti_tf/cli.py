@@ -78,7 +78,8 @@ def generate(
     seconds = time.perf_counter() - begin
     paths = image_files.write_samples(out, prompts, images)
     labels = [prompt for prompt in prompts for _ in range(num_samples)]
-    columns = math.ceil(num_samples / math.ceil(num_samples / 8))  # at most 8, and rows of even length
+    in_a_row = num_samples if num_samples > 1 else len(prompts)
+    columns = math.ceil(in_a_row / math.ceil(in_a_row / 8))  # at most 8, and rows of even length
     grid = image_files.labelled_grid(images.reshape(-1, *images.shape[2:]), labels, columns)
     paths.append(image_files.write_png(out / "grid.png", grid))
     print(*paths, sep="\n")
