@@ -77,7 +77,10 @@ def write_weights(path: Path, model: keras.Model, dtype: str = "float32") -> Non
         tensors = {key: keras.ops.convert_to_numpy(value).astype(dtype) for key, value in _by_key(model).items()}
     _require_finite(path, tensors)
     with _written_whole(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode  # what the user's umask gives; safetensors lets nobody else read
         save_file(tensors, aside)
+        aside.chmod(mode)
 
 
 def read_weights(path: Path, model: keras.Model) -> None:

@@ -193,3 +193,9 @@ def test_an_unknown_preset_is_refused_with_the_names_that_exist(tmp_path):
     assert set(list_presets()) <= {path.name for path in preset_files.PRESETS.iterdir()}
     with pytest.raises(FileNotFoundError, match="is no preset: it has no config.json"):
         find_preset(tmp_path)
+
+
+def test_weights_are_as_readable_as_any_file_of_the_user(tmp_path):
+    (tmp_path / "any").touch()
+    preset_files.write_weights(tmp_path / "weights.safetensors", tiny.tiny_image_tokenizer())
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
