@@ -52,7 +52,8 @@ $(EMOJI)/metadata.json: | $(READY)
 	$(PARTI) data emoji --out $(EMOJI)
 
 $(EMOJI)/sentencepiece.model: $(EMOJI)/metadata.json | $(READY)
-	$(PARTI) data text-tokenizer $(EMOJI)/text_corpus.txt --out $@ --vocab-size 4000 --max-length 32
+	$(PARTI) data text-tokenizer $(EMOJI)/text_corpus.txt --out $@ \
+		--vocab-size 4000 --max-length 32 --lowercase --character-coverage 1
 
 # The environment is made from the lock, and brought up to date when the lock changed.
 $(READY): requirements.lock requirements-weights.lock setup.py

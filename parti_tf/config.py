@@ -400,4 +400,5 @@ EMOJI_64 = PartiConfig(
         full_attention_layers=(1, 3),
         dropout_rate=0.0,
     ),
+    sampling=SamplingConfig(guidance_scale=2.0, temperature=0.5),
 )

@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from parti_tf import preset_files
+from parti_tf.config import EMOJI_64
+from parti_tf.models.encoder_decoder import EncoderDecoder
 from parti_tf.models.vit_vqgan import VitVqgan
 from parti_tf.preset_files import find_preset, list_presets, read_config, read_weights, write_config, write_weights
 from tests import tiny
@@ -199,3 +201,17 @@ def test_weights_are_as_readable_as_any_file_of_the_user(tmp_path):
     (tmp_path / "any").touch()
     preset_files.write_weights(tmp_path / "weights.safetensors", tiny.tiny_image_tokenizer())
     assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_the_embedded_preset_is_the_published_config_whole_and_at_most_40_mb():
+    folder = find_preset("emoji_64")
+    assert read_config(folder) == EMOJI_64
+    read_weights(folder / preset_files.IMAGE_TOKENIZER, built(VitVqgan(EMOJI_64.image_tokenizer)))
+    read_weights(folder / preset_files.TRANSFORMER, built(EncoderDecoder(EMOJI_64.transformer)))
+    assert {"MODEL_CARD.md", "NOTICE"} <= {path.name for path in folder.iterdir()}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 40e6
+
+
+def built(model: keras.Model) -> keras.Model:
+    model.build()
+    return model

@@ -135,7 +135,7 @@ class TrainTransformerOptions(TrainOptions):
     preset_out: str = "runs/preset"
     preset_dtype: str = "float16"
     sample_captions: tuple[str, ...] = ()
-    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = EMOJI_64.sampling
     model: Annotated[EncoderDecoderConfig, tyro.conf.arg(constructor=_TransformerSize)] = EMOJI_64.transformer
     training: TrainingConfig = EMOJI_64_TRANSFORMER_TRAINING
 

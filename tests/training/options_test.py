@@ -64,7 +64,9 @@ def test_bad_options_are_told_in_one_line(words, message, capsys):
         (
             ["transformer", "--sample-captions", "a cat", "a dog", "--sampling.top-k", "9", "parti_350m"],
             TrainTransformerOptions(
-                sample_captions=("a cat", "a dog"), sampling=config.SamplingConfig(top_k=9), model=config.PARTI_350M
+                sample_captions=("a cat", "a dog"),
+                sampling=dataclasses.replace(config.EMOJI_64.sampling, top_k=9),
+                model=config.PARTI_350M,
             ),
         ),
     ],
