@@ -15,6 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "small_model": "bench.decoding",
     "position": "bench.decoding",
+    "kernel_order": "bench.decoding",
     "parti_350m": "bench.decoding",
     "parti_350m_memory": "bench.decoding",
     "image_tokenizer_step": "bench.training",

@@ -64,6 +64,30 @@ def position() -> list[Figure]:
     return [Figure("last 100 tokens over first 100, of 1024", float(np.median(pairs)), "x", "0.90 to 1.10")]
 
 
+def kernel_order() -> list[Figure]:
+    """Rate at which a two-row product reads kernels of Parti-350M's MLP, by the order they are kept in; one thread."""
+    use_threads(1)
+    narrow, wide, steps = PARTI_350M.model_dim, PARTI_350M.mlp_dim, 50
+    shapes = {"a row per output": ((wide, narrow), (narrow, wide)), "a row per input": ((narrow, wide), (wide, narrow))}
+    figures = []
+    for order, pair in shapes.items():
+        kernels = [tf.Variable(tf.random.stateless_normal(shape, [0, 0], stddev=0.01)) for shape in pair]
+        turned = order == "a row per output"
+
+        @tf.function
+        def run(rows, kernels=kernels, turned=turned):
+            def body(rows):
+                for kernel in kernels:
+                    rows = tf.matmul(rows, tf.transpose(kernel) if turned else kernel)
+                return (rows,)
+
+            return tf.while_loop(lambda _: True, body, (rows,), maximum_iterations=steps)
+
+        taken = cpu_seconds(functools.partial(run, tf.ones([2, narrow])), 9)
+        figures.append(Figure(f"kernels with {order}", steps * 8 * narrow * wide / 1e9 / taken, "GB/s"))
+    return figures
+
+
 def parti_350m() -> list[Figure]:
     """How near Parti-350M comes to reading the decoder's weights at the speed of memory, batch 1, guidance on."""
     use_threads(2)

@@ -8,9 +8,9 @@ from keras import ops
 class Projection(keras.layers.Layer):
     """A linear map whose kernel holds one row per output, `[output_dim, input_dim]`.
 
-    That is the order in which a matrix-vector product reads memory in one stream. Drawing tokens for one
-    caption is nothing but such products, and runs twice as fast from this order as from Keras' `Dense`
-    (`bench/decoding.py`).
+    That is the order in which a matrix-vector product reads memory in one stream, and drawing tokens for one
+    caption is nothing but such products. At the widths of Parti-350M they read 26 GB/s from this order and 15 from
+    that of Keras' `Dense`, on one thread (`make bench ARGS=kernel_order`).
 
     Args:
       input_dim: width of the inputs.
